@@ -1,0 +1,8 @@
+//! Every decision: the cut, the sources, the restore plan, retention: pure.
+
+pub mod events;
+pub mod line;
+pub mod restore;
+pub mod retention;
+pub mod sample;
+pub mod source;
