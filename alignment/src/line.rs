@@ -65,31 +65,50 @@ pub fn clamped(committed: i64, end_offset: i64) -> Option<i64> {
     (committed > end_offset).then_some(end_offset)
 }
 
-/// The open transactions of a partition that nobody would ever end: the transaction log, at its mark, does not list
-/// the partition in an undecided transaction of that producer. They need an ABORT marker before the first start, or
-/// the next commit of the same id commits them (seen on a real broker: `docs/kafka-notes.md`).
-pub fn orphaned<'a>(
-    partition: &Partition,
-    open: &'a [OpenTransaction],
-    undecided: &BTreeMap<i64, &TransactionRecord>,
-) -> Vec<&'a OpenTransaction> {
-    open.iter()
-        .filter(|open| {
-            !undecided.get(&open.producer_id).is_some_and(|record| {
-                record.partitions.contains(partition) && record.producer_epoch >= open.producer_epoch
-            })
-        })
-        .collect()
+/// A marker that ends an open transaction in its partition, appended before the first start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending<'a> {
+    /// What it ends.
+    pub open: &'a OpenTransaction,
+    /// COMMIT; else ABORT.
+    pub commit: bool,
+    /// The marker's epoch, at or above that of the transaction.
+    pub producer_epoch: i16,
 }
 
-/// By producer id: the transactions that the transaction log at its marks will still decide by itself, given the last
-/// record of each id below them.
-pub fn undecided<'a>(at_mark: impl Iterator<Item = &'a TransactionRecord>) -> BTreeMap<i64, &'a TransactionRecord> {
-    let decides_itself = |state| {
+/// The markers for those open transactions of a partition that no coordinator can be left to end, given what is
+/// [`unfinished`] at the mark (both dangers were seen on real brokers: `docs/kafka-notes.md`):
+///
+/// - What the transaction log does not know is aborted: the next commit of the same id would commit it.
+/// - What is decided gets the marker of the decision: a coordinator that loads a `Prepare…` record sends it too, but
+///   may pass over a partition without a leader, and then takes the transaction for complete.
+///
+/// What is `Ongoing` stays open: it is its producer's, or its coordinator's once its time is over.
+pub fn endings<'a>(
+    partition: &Partition,
+    open: &'a [OpenTransaction],
+    unfinished: &BTreeMap<i64, &TransactionRecord>,
+) -> Vec<Ending<'a>> {
+    let ending = |open: &'a OpenTransaction| {
+        let record = unfinished
+            .get(&open.producer_id)
+            .filter(|record| record.partitions.contains(partition) && record.producer_epoch >= open.producer_epoch);
+        let (commit, producer_epoch) = match record.map(|record| (record.state, record.producer_epoch)) {
+            None => (false, open.producer_epoch),
+            Some((Some(TransactionState::PrepareCommit), epoch)) => (true, epoch),
+            Some((Some(TransactionState::PrepareAbort), epoch)) => (false, epoch),
+            Some(_) => return None,
+        };
+        Some(Ending { open, commit, producer_epoch })
+    };
+    open.iter().filter_map(ending).collect()
+}
+
+/// By producer id: the transactions that have no end yet by the transaction log at its marks, given the last record of
+/// each id below them.
+pub fn unfinished<'a>(at_mark: impl Iterator<Item = &'a TransactionRecord>) -> BTreeMap<i64, &'a TransactionRecord> {
+    let has_no_end = |state| {
         matches!(state, TransactionState::Ongoing | TransactionState::PrepareCommit | TransactionState::PrepareAbort)
     };
-    at_mark
-        .filter(|record| record.state.is_some_and(decides_itself))
-        .map(|record| (record.producer_id, record))
-        .collect()
+    at_mark.filter(|record| record.state.is_some_and(has_no_end)).map(|record| (record.producer_id, record)).collect()
 }

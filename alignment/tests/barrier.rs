@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use segvault_alignment::events::{MarkedLog, first_events, to_find};
-use segvault_alignment::line::{Partition, orphaned, strict_line, undecided};
+use segvault_alignment::line::{Partition, endings, strict_line, unfinished};
 use segvault_alignment::sample::{
     LogPosition, OpenTransaction, PartitionEvents, ProducerEvent, TransactionLogCopy, TransactionRecord,
     TransactionState,
@@ -167,8 +167,8 @@ struct Point {
     offset: usize,
     /// Where the source of partition 0 ended.
     pinned: usize,
-    /// Partitions whose open transaction gets an ABORT marker.
-    aborts: Vec<usize>,
+    /// What the open transaction of each partition gets: COMMIT, or else ABORT.
+    markers: [Option<bool>; 2],
 }
 
 /// The point that a capture makes; nothing if the module says that it cannot tell.
@@ -226,10 +226,10 @@ fn take(course: &Course, capture: Capture, without: Without) -> Option<Point> {
     let ends = [0, 1].map(|number| (partition(number), pinned[number] as i64)).into();
     let line = strict_line(&ends, &BTreeMap::new(), &first);
     let cuts = [0, 1].map(|number| line[&partition(number)].end_offset as usize);
-    let undecided = undecided(log.at_mark());
-    let aborts = (0..2).filter(|number| {
-        let open = open_transaction(&course.logs[*number][..cuts[*number]]);
-        !orphaned(&partition(*number), &open.into_iter().collect::<Vec<_>>(), &undecided).is_empty()
+    let unfinished = unfinished(log.at_mark());
+    let markers = [0, 1].map(|number| {
+        let open = open_transaction(&course.logs[number][..cuts[number]]);
+        endings(&partition(number), open.as_slice(), &unfinished).first().map(|ending| ending.commit)
     });
     let offsets = if without == Without::OffsetsFirst { capture.seal } else { capture.offsets };
     Some(Point {
@@ -237,7 +237,7 @@ fn take(course: &Course, capture: Capture, without: Without) -> Option<Point> {
         cuts,
         offset: at(offsets).committed_offset,
         pinned: pinned[0],
-        aborts: aborts.collect(),
+        markers,
     })
 }
 
@@ -331,16 +331,16 @@ fn fate(
     if of_kind(Entry::Marker { transaction: index }) {
         return Ok(Some(by_decision(index)));
     }
-    if point.aborts.contains(&number) {
-        return Ok(Some(Fate::Aborted));
-    }
-    match last {
-        Some((record, of)) if record.partitions.contains(&partition(number)) => match record.state {
-            _ if *of != index => Err(format!("transaction {of} ends it")),
-            Some(TransactionState::Ongoing) => Ok(Some(Fate::Aborted)),
-            _ => Ok(Some(by_decision(index))),
+    let ended = point.markers[number].map(|commit| if commit { Fate::Committed } else { Fate::Aborted });
+    match last.filter(|(record, _)| record.partitions.contains(&partition(number))) {
+        Some((_, of)) if *of != index => Err(format!("transaction {of} ends it")),
+        Some((record, _)) if record.state == Some(TransactionState::Ongoing) => match ended {
+            None => Ok(Some(Fate::Aborted)),
+            Some(_) => Err("it is ended, and its producer may go on with it".to_owned()),
         },
-        _ => Err("it hangs, or is ended by a later one".to_owned()),
+        Some(_) if ended.is_none() => Err("its marker is left to a coordinator that may pass over it".to_owned()),
+        None if ended.is_none() => Err("it hangs, or is ended by a later one".to_owned()),
+        _ => Ok(ended),
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::str::FromStr;
 
 use segvault_alignment::events::{MarkedLog, first_events, to_find};
-use segvault_alignment::line::{Partition, clamped, mark_on_source, orphaned, strict_line, undecided};
+use segvault_alignment::line::{Ending, Partition, clamped, endings, mark_on_source, strict_line, unfinished};
 use segvault_alignment::sample::{
     LogPosition, OpenTransaction, PartitionEvents, ProducerEvent, TransactionLogCopy, TransactionRecord,
     TransactionState,
@@ -340,7 +340,7 @@ fn outcome(logs: &[Log]) -> Vec<String> {
     let last_marks = of_transactions.iter().zip(&marks).filter_map(|(log, marks)| Some((log, marks.last()?)));
     let marks = last_marks.map(|(log, mark)| (log.partition.clone(), *mark)).collect();
     let line = strict_line(&pinned, &marks, &first);
-    let undecided = undecided(marked.iter().flat_map(MarkedLog::at_mark));
+    let unfinished = unfinished(marked.iter().flat_map(MarkedLog::at_mark));
 
     let mut told = Vec::new();
     for log in logs {
@@ -357,11 +357,12 @@ fn outcome(logs: &[Log]) -> Vec<String> {
         };
         told.push(format!("{name}: {}{end}", from.unwrap_or_default()));
         let open = open_at(&log.events, cut.end_offset);
-        let orphaned = orphaned(&log.partition, &open, &undecided);
-        for OpenTransaction { producer_id, producer_epoch, first_offset, .. } in &orphaned {
-            told.push(format!("{name}: ABORT of {producer_id}/{producer_epoch}, open since {first_offset}"));
+        let endings = endings(&log.partition, &open, &unfinished);
+        for Ending { open: OpenTransaction { producer_id, first_offset, .. }, commit, producer_epoch } in &endings {
+            let marker = if *commit { "COMMIT" } else { "ABORT" };
+            told.push(format!("{name}: {marker} of {producer_id}/{producer_epoch}, open since {first_offset}"));
         }
-        told.extend(clamps(log, &name, cut.end_offset + orphaned.len() as i64));
+        told.extend(clamps(log, &name, cut.end_offset + endings.len() as i64));
     }
     told.extend(doubts.into_iter().map(|what| format!("cannot be told: {what}")));
     told

@@ -721,16 +721,8 @@ fn check_logs(cluster: &Cluster, audit: &mut Audit) -> Result<()> {
         &[Kind::Recovery, Kind::IndexRebuild, Kind::Truncation, Kind::Stray, Kind::UncleanElection, Kind::Error]
             .map(log_row),
     );
-    let logs: Vec<(i32, String)> = cluster
-        .nodes()
-        .into_iter()
-        .map(|node| Ok((node, cluster.broker_log_since_start(node)?)))
-        .collect::<Result<_>>()?;
-    let elected = logs.iter().flat_map(|(_, log)| broker_log::coordinator_epochs(log)).collect();
-    for (node, log) in &logs {
-        for alarm in broker_log::examine(log, &elected) {
-            audit.fault(log_row(alarm.kind), format_args!("node {node}: {}", alarm.line));
-        }
+    for (node, alarm) in broker_log::examine_all(cluster)? {
+        audit.fault(log_row(alarm.kind), format_args!("node {node}: {}", alarm.line));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! has no effect), and only where it takes what was there when the node was started. The metadata log has no
 //! clean-shutdown marker: Kafka recovers it at every start, and its truncations are raft's business.
 
+use crate::{Cluster, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,6 +125,14 @@ fn keeps_what_was_loaded(line: &str, ends: &BTreeMap<&str, i32>) -> bool {
         Some(number_before(tail)? >= *ends.get(partition_of(head)?)?)
     };
     to().unwrap_or(false)
+}
+
+/// Judges the logs of all nodes since their starts.
+pub fn examine_all(cluster: &Cluster) -> Result<Vec<(i32, Alarm)>> {
+    let log = |node| Ok((node, cluster.broker_log_since_start(node)?));
+    let logs = cluster.nodes().into_iter().map(log).collect::<Result<Vec<(i32, String)>>>()?;
+    let elected = logs.iter().flat_map(|(_, log)| coordinator_epochs(log)).collect();
+    Ok(logs.iter().flat_map(|(node, log)| examine(log, &elected).into_iter().map(|alarm| (*node, alarm))).collect())
 }
 
 /// Judges one node's log since its start. `elected` are the [`coordinator_epochs`] of all nodes.

@@ -3,6 +3,8 @@
 
 #[path = "scenarios/chaos.rs"]
 mod chaos;
+#[path = "scenarios/decided_transactions.rs"]
+mod decided_transactions;
 #[path = "scenarios/fleet.rs"]
 mod fleet;
 #[path = "scenarios/fleet_faults.rs"]

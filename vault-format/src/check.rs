@@ -2,6 +2,7 @@
 //!
 //! Hashes prove that a manifest is what was written; these checks, that what was written makes sense.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use crate::blob::{BLOB_LEN_MAX, BlobPlace, Codec, check_lens};
@@ -244,8 +245,14 @@ impl PointManifest {
             return fail("a partition is not covered, but it is not marked degraded".into());
         }
         let partitions = self.partitions.len();
-        if self.abort_markers.iter().any(|marker| marker.partition_index as usize >= partitions) {
-            return fail("an abort marker for a partition that is not there".into());
+        let mut markers = BTreeSet::new();
+        for marker in self.abort_markers.iter().chain(&self.commit_markers) {
+            if marker.partition_index as usize >= partitions {
+                return fail("a transaction marker for a partition that is not there".into());
+            }
+            if !markers.insert((marker.partition_index, marker.producer_id)) {
+                return fail(format!("two transaction markers for producer {} in a partition", marker.producer_id));
+            }
         }
         Ok(())
     }
@@ -405,7 +412,7 @@ mod tests {
         assert_eq!(point().check(), Ok(()));
         assert_eq!(PointManifest { began_ms: 1, ..point() }.check(), Ok(()), "the clock was set back");
         type Defect = fn(&mut PointManifest);
-        let table: [(Defect, &str); 8] = [
+        let table: [(Defect, &str); 10] = [
             (|p| p.number = 0, "number"),
             (|p| p.metadata = None, "no cluster metadata"),
             (|p| p.partitions.swap(0, 1), "partition a-0 is out of order"),
@@ -413,11 +420,13 @@ mod tests {
             (|p| p.partitions[0].stream.as_mut().unwrap().index = None, "no index"),
             (|p| p.partitions[2].stream = None, "no stream"),
             (|p| p.nodes.push(NodeEntry::default()), "no log dir"),
-            (|p| p.abort_markers.push(Default::default()), "abort marker"),
+            (|p| p.abort_markers.push(Default::default()), "transaction marker"),
+            (|p| p.commit_markers.push(Default::default()), "transaction marker"),
+            (|p| p.commit_markers.resize(2, Default::default()), "two transaction markers"),
         ];
         for (defect, expected) in table {
             let mut bad = point();
-            if expected == "abort marker" {
+            if expected == "transaction marker" {
                 bad.partitions.clear();
             }
             defect(&mut bad);

@@ -274,17 +274,17 @@ pub struct MetadataEntry {
     pub epoch: i32,
 }
 
-/// A transaction that the cut leaves open and that the transaction log does not know: an ABORT marker is appended at
-/// the end of the partition by a restore, before the first start.
+/// The end of a transaction that the cut leaves open: a restore appends the marker at the end of the partition, before
+/// the first start.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
-pub struct AbortMarker {
+pub struct TransactionMarker {
     /// Index into [`PointManifest::partitions`].
     #[prost(uint32, tag = "1")]
     pub partition_index: u32,
     /// Whose.
     #[prost(int64, tag = "2")]
     pub producer_id: i64,
-    /// The producer's current epoch in that partition.
+    /// The marker's: that of the decision, or the producer's current one in that partition.
     #[prost(int32, tag = "3")]
     pub producer_epoch: i32,
     /// Last coordinator epoch seen for the producer in that partition, at least 0.
@@ -328,15 +328,18 @@ pub struct PointManifest {
     /// Every partition of every topic in the metadata, by topic name and partition.
     #[prost(message, repeated, tag = "11")]
     pub partitions: Vec<PartitionEntry>,
-    /// Markers to append at restore.
+    /// ABORT markers to append at restore: for what the transaction log does not know, or has decided to abort.
     #[prost(message, repeated, tag = "12")]
-    pub abort_markers: Vec<AbortMarker>,
+    pub abort_markers: Vec<TransactionMarker>,
     /// Greatest producer id in any log, producer snapshot or transaction log; -1 if none.
     #[prost(sint64, tag = "13")]
     pub max_producer_id: i64,
     /// From phase A to the end of phase C, microseconds.
     #[prost(uint64, tag = "14")]
     pub barrier_us: u64,
+    /// COMMIT markers to append at restore: for what the transaction log has decided to commit.
+    #[prost(message, repeated, tag = "15")]
+    pub commit_markers: Vec<TransactionMarker>,
 }
 
 /// `intent` of a point: who takes it, and what it may rely on.

@@ -20,7 +20,7 @@ mod shares;
 mod side_files;
 mod transactions;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -38,7 +38,7 @@ use log::{Gaps, LogCheck};
 use metadata::Greatest;
 use offsets::Offsets;
 use shares::Shares;
-use transactions::{Producers, TransactionIds};
+use transactions::{PlannedMarker, PlannedMarkers, Producers, TransactionIds};
 
 /// The highest level.
 pub const LEVEL_MAX: u8 = 3;
@@ -204,11 +204,14 @@ impl Verification<'_> {
         image: Option<&MetadataImage>,
         ids: &TransactionIds,
     ) -> Result<Found, VaultError> {
-        let mut planned: BTreeMap<usize, BTreeSet<i64>> = BTreeMap::new();
-        for marker in &self.point.abort_markers {
-            planned.entry(marker.partition_index as usize).or_default().insert(marker.producer_id);
+        let mut planned: BTreeMap<usize, PlannedMarkers> = BTreeMap::new();
+        for (commit, markers) in [(false, &self.point.abort_markers), (true, &self.point.commit_markers)] {
+            for marker in markers {
+                let of_partition = planned.entry(marker.partition_index as usize).or_default();
+                of_partition.insert(marker.producer_id, PlannedMarker { commit, epoch: marker.producer_epoch });
+            }
         }
-        let (next, none) = (AtomicUsize::new(0), BTreeSet::new());
+        let (next, none) = (AtomicUsize::new(0), PlannedMarkers::new());
         let work = || -> Result<Found, VaultError> {
             let mut found = Found::default();
             while let Some((index, entry)) = entries.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -233,7 +236,7 @@ impl Verification<'_> {
         entry: &PartitionEntry,
         image: Option<&MetadataImage>,
         ids: &TransactionIds,
-        planned: &BTreeSet<i64>,
+        planned: &PlannedMarkers,
         found: &mut Found,
     ) -> Result<(), VaultError> {
         let place = partition(entry);

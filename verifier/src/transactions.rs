@@ -126,6 +126,18 @@ impl Standing {
     }
 }
 
+/// A marker that a restore appends to a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedMarker {
+    /// COMMIT; else ABORT.
+    pub commit: bool,
+    /// Its producer epoch.
+    pub epoch: i32,
+}
+
+/// By producer id.
+pub type PlannedMarkers = BTreeMap<i64, PlannedMarker>;
+
 /// What a producer did in a partition; data between two markers counts once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
@@ -229,10 +241,10 @@ impl<'a> Producers<'a> {
         }
     }
 
-    /// At the cut: says what does not fit. `planned` are the producers whose transaction here a restore ends.
-    pub fn judge(&self, planned: &BTreeSet<i64>, flaws: &mut Flaws) {
+    /// At the cut: says what does not fit. `planned` are the markers that a restore appends here.
+    pub fn judge(&self, planned: &PlannedMarkers, flaws: &mut Flaws) {
         for (producer_id, first_offset) in &self.open {
-            self.judge_open(*producer_id, *first_offset, planned.contains(producer_id), flaws);
+            self.judge_open(*producer_id, *first_offset, planned.get(producer_id), flaws);
         }
         for (producer_id, epoch) in &self.epochs {
             if let Some(standing) = self.ids.standing_of(*producer_id).filter(|it| it.producer_epoch < *epoch) {
@@ -250,21 +262,35 @@ impl<'a> Producers<'a> {
         }
     }
 
-    fn judge_open(&self, producer_id: i64, first_offset: i64, is_planned: bool, flaws: &mut Flaws) {
+    fn judge_open(&self, producer_id: i64, first_offset: i64, planned: Option<&PlannedMarker>, flaws: &mut Flaws) {
+        use TransactionState::{PrepareAbort, PrepareCommit};
         let since = format!("the transaction of producer {producer_id} that is open since offset {first_offset}");
         let standing = self.ids.standing_of(producer_id).filter(|it| it.is_undecided());
-        match (standing.filter(|it| it.partitions.contains(&self.partition)), is_planned) {
-            (Some(standing), true) if standing.state == TransactionState::PrepareCommit => {
-                flaws.add(3, &self.partition, format!("{since} was committed, and a restore would abort it"));
+        let standing = standing.filter(|it| it.partitions.contains(&self.partition));
+        let decision = standing.map(|it| (it.state, i32::from(it.producer_epoch)));
+        let what = match (decision, planned) {
+            // Its coordinator has its markers to write, too.
+            (Some(_), None) => return,
+            (Some((PrepareCommit, epoch)), Some(marker)) if *marker == (PlannedMarker { commit: true, epoch }) => {
+                return flaws.note(format!("{}: {since} gets its COMMIT marker at restore", self.partition));
             }
-            (Some(_), _) => {}
-            (None, true) => flaws.note(format!("{}: {since} gets an ABORT marker at restore", self.partition)),
-            (None, false) => flaws.add(
-                3,
-                &self.partition,
-                format!("{since} is unknown to the transaction log: it would hang, or end with the id's next one"),
+            (Some((PrepareAbort, epoch)), Some(marker)) if *marker == (PlannedMarker { commit: false, epoch }) => {
+                return flaws.note(format!("{}: {since} gets its ABORT marker at restore", self.partition));
+            }
+            (None, Some(PlannedMarker { commit: false, .. })) => {
+                return flaws.note(format!("{}: {since} gets an ABORT marker at restore", self.partition));
+            }
+            (Some((state, epoch)), Some(marker)) => format!(
+                "{since} is {state:?} with epoch {epoch}, and a restore would end it by {} with epoch {}",
+                if marker.commit { "COMMIT" } else { "ABORT" },
+                marker.epoch
             ),
-        }
+            (None, Some(_)) => format!("{since} was committed nowhere, and a restore would commit it"),
+            (None, None) => {
+                format!("{since} is unknown to the transaction log: it would hang, or end with the id's next one")
+            }
+        };
+        flaws.add(3, &self.partition, what);
     }
 
     fn judge_markers(&self, producer_id: i64, flaws: &mut Flaws) {

@@ -182,19 +182,18 @@ impl<'a> PartitionWriter<'a> {
                 self.restore.timestamp_ms,
                 marker.producer_id,
                 marker.producer_epoch,
-                EndTxnMarker { commit: false, coordinator_epoch: marker.coordinator_epoch },
+                EndTxnMarker { commit: marker.commit, coordinator_epoch: marker.coordinator_epoch },
             );
             let batch = Batch::parse(&bytes).expect("a batch that was just built");
             epochs.observe(&batch);
             let ended = producers.apply(&batch).map_err(|error| self.mismatch(error.to_string()))?;
-            let aborted = ended.and_then(|txn| txn.aborted());
             self.replay(&batch);
-            if aborted.is_none() {
-                self.find(Finding::note, format!("producer {} has no open transaction to abort", marker.producer_id));
+            if ended.is_none() {
+                self.find(Finding::note, format!("producer {} has no open transaction to end", marker.producer_id));
             }
             self.note_progress(&batch);
             self.append(&batch)?;
-            if let (Some(txn), Some(segment)) = (aborted, &mut self.segment) {
+            if let (Some(txn), Some(segment)) = (ended.and_then(|txn| txn.aborted()), &mut self.segment) {
                 segment.note_aborted(txn);
             }
         }

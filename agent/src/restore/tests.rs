@@ -28,8 +28,8 @@ use segvault_vault::{Config, UploadOptions, Uploader, Vault, VaultLocation};
 use segvault_vault_format::blob::BlobKind;
 use segvault_vault_format::ids::BlobId;
 use segvault_vault_format::manifest::{
-    AbortMarker, AbortedTransaction, Chunk, Epoch, LogDirEntry, MetadataEntry, NodeEntry, PartitionEntry,
-    PointManifest, Segment, Stream, StreamRef, Totals,
+    AbortedTransaction, Chunk, Epoch, LogDirEntry, MetadataEntry, NodeEntry, PartitionEntry, PointManifest, Segment,
+    Stream, StreamRef, Totals, TransactionMarker,
 };
 
 use super::*;
@@ -175,7 +175,7 @@ impl Fixture {
             point.partitions.push(entry);
         }
         let orders = point.partitions.iter().position(|entry| entry.topic == "orders").unwrap();
-        point.abort_markers.push(AbortMarker {
+        point.abort_markers.push(TransactionMarker {
             partition_index: orders as u32,
             producer_id: 9,
             producer_epoch: 3,
@@ -541,6 +541,13 @@ fn with_transactions(values: &[Vec<u8>]) -> Topics {
     topics
 }
 
+/// A point that states L3 and commits the transaction that is open in `orders`, with the epoch of the decision.
+fn decided(point: &mut PointManifest) {
+    let markers = std::mem::take(&mut point.abort_markers);
+    let committed = markers.into_iter().map(|marker| TransactionMarker { producer_epoch: 4, ..marker });
+    (point.level, point.commit_markers) = (3, committed.collect());
+}
+
 /// A point that states L3 and plans no marker for the transaction that is open in `orders`.
 fn whole(point: &mut PointManifest) {
     (point.level, point.abort_markers) = (3, vec![]);
@@ -551,9 +558,10 @@ fn transactions_that_are_whole_let_a_restore_be_done() {
     use TransactionState::*;
     let with_marker = |point: &mut PointManifest| point.level = 3;
     type Adapt = fn(&mut PointManifest);
-    let cases: [(&str, Vec<Vec<u8>>, Adapt); 5] = [
+    let cases: [(&str, Vec<Vec<u8>>, Adapt); 6] = [
         ("open, and the coordinator ends it", vec![of_id(9, 3, Ongoing, &["fresh", "orders"])], whole),
         ("open, and its markers are to be sent", vec![of_id(9, 4, PrepareCommit, &["orders"])], whole),
+        ("open, and gets the marker of its decision here", vec![of_id(9, 4, PrepareCommit, &["orders"])], decided),
         ("open, and gets its marker here", vec![of_id(9, 4, CompleteCommit, &[])], with_marker),
         ("open, gets its marker, and the id is gone", vec![], with_marker),
         ("younger than the cut, of a producer without batches", vec![of_id(4, 8, CompleteAbort, &[])], with_marker),
@@ -574,6 +582,23 @@ fn transactions_that_are_whole_let_a_restore_be_done() {
         assert!(!told, "{what}: {:?}", report.findings);
         assert_eq!(verify_content(&plan, 0), [], "{what}");
     }
+}
+
+#[test]
+fn a_decided_transaction_is_committed_before_any_coordinator_runs() {
+    let listed = of_id(9, 4, TransactionState::PrepareCommit, &["orders"]);
+    let fixture = Fixture::of(with_transactions(&[listed]), decided);
+    fixture.restore(&fixture.plan()).unwrap();
+    let partition = fixture.dir(2, 0).join("orders-0");
+    let log = fs::read(partition.join(format!("{:020}.log", 41))).unwrap();
+    let last = Batches::new(&log).last().unwrap().unwrap().1;
+    assert_eq!((last.base_offset(), last.producer_id(), last.producer_epoch()), (74, 9, 4));
+    assert_eq!(last.end_txn_marker().unwrap(), Some(EndTxnMarker { commit: true, coordinator_epoch: 6 }));
+    assert!(!partition.join(format!("{:020}.txnindex", 41)).exists());
+    let snapshot = fs::read(partition.join(format!("{:020}.snapshot", 75))).unwrap();
+    let snapshot = ProducerSnapshot::decode(&snapshot).unwrap();
+    let producer = snapshot.entries.iter().find(|entry| entry.producer_id == 9).unwrap();
+    assert_eq!((producer.epoch, producer.current_txn_first_offset), (4, None));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use segvault_kafka_log::TopicPartition;
+use segvault_kafka_log::metadata::image::ELR_VERSION;
 use segvault_kafka_log::metadata::{MetadataImage, PartitionImage};
 use segvault_kafka_log::names::CheckpointName;
 use segvault_vault_format::manifest::{MetadataEntry, PartitionEntry, PointManifest};
@@ -56,6 +57,7 @@ pub(super) fn edit(
         broker.in_controlled_shutdown = false;
     }
     image.next_producer_id = Some(next_producer_id(image.next_producer_id, point.max_producer_id)?);
+    let has_elr = image.features.get(ELR_VERSION).is_some_and(|level| *level >= 1);
     let with_directories = image.metadata_version().is_some_and(|level| level >= DIRECTORIES_LEVEL);
     for topic in image.topics.values_mut() {
         for (number, partition) in &mut topic.partitions {
@@ -65,7 +67,7 @@ pub(super) fn edit(
                 what: format!("the leader epoch of {tp}"),
                 value: i64::from(partition.leader_epoch.max(max_epoch)),
             })?;
-            all_in_sync(partition);
+            all_may_lead(partition, has_elr);
             if with_directories {
                 set_directories(partition, places.get(&tp).map_or(&[], Vec::as_slice), dirs);
             }
@@ -101,13 +103,24 @@ fn raise_epochs(partition: &mut PartitionImage, max_epoch: i32) -> Option<()> {
     Some(())
 }
 
-fn all_in_sync(partition: &mut PartitionImage) {
+/// Every replica has all of the log.
+///
+/// From 4.0 on a broker leaves the in-sync sets as it registers, so that a partition with all replicas in sync would have no
+/// leader until the last of their brokers is there (`ReplicationControlManager.handleBrokerShutdown`). One that stopped cleanly
+/// stays among the eligible leaders (KIP-966), and of those the first to come leads. Without that feature there is no such choice.
+fn all_may_lead(partition: &mut PartitionImage, has_elr: bool) {
     partition.isr = partition.replicas.clone();
     partition.elr.clear();
     partition.last_known_elr.clear();
     partition.leader_recovery_state = 0;
     if !partition.replicas.contains(&partition.leader) {
         partition.leader = partition.replicas.first().copied().unwrap_or(-1);
+    }
+    if has_elr {
+        // Whom Kafka elects if the last eligible one registers without its clean-shutdown file.
+        partition.last_known_elr = vec![partition.leader];
+        partition.elr = std::mem::take(&mut partition.isr);
+        partition.leader = -1;
     }
 }
 

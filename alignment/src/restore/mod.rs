@@ -8,7 +8,8 @@
 //!
 //! - Registrations of brokers stay, *fenced*: without them followers of 3.9 never fetch, and an unfenced one blocks
 //!   the restarted broker for a session timeout and shrinks every ISR meanwhile.
-//! - All replicas come from one source, so all are in sync, and the leader is the one that was.
+//! - All replicas come from one source, so each may lead: all are in sync under the leader that was, or where the cluster
+//!   has eligible leaders (KIP-966) all are those.
 //! - Leader epochs rise above all that batches, epoch histories or live clients have seen.
 //! - Directories are the ids that the nodes' `meta.properties` will have, so no replica is in an unknown place.
 
@@ -224,12 +225,14 @@ impl PartitionPlan {
     }
 }
 
-/// An ABORT marker to append.
+/// A transaction marker to append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marker {
+    /// COMMIT; else ABORT.
+    pub commit: bool,
     /// Whose transaction it ends.
     pub producer_id: i64,
-    /// The producer's current epoch in the partition.
+    /// Its epoch, at or above the producer's current one in the partition.
     pub producer_epoch: i16,
     /// Last coordinator epoch seen for it in the partition, at least 0.
     pub coordinator_epoch: i32,
@@ -595,18 +598,20 @@ fn covered_entries<'a>(
     entries
 }
 
-/// Markers by partition, in the point's order.
+/// Markers by partition: those that abort, then those that commit, in the point's order.
 fn markers(point: &PointManifest) -> Result<BTreeMap<TopicPartition, Vec<Marker>>, PlanError> {
     let mut markers: BTreeMap<TopicPartition, Vec<Marker>> = BTreeMap::new();
-    for marker in &point.abort_markers {
+    let aborts = point.abort_markers.iter().map(|marker| (false, marker));
+    for (commit, marker) in aborts.chain(point.commit_markers.iter().map(|marker| (true, marker))) {
         let out_of_range = |what: &str, value: i64| PlanError::OutOfRange { what: what.into(), value };
         let entry = point
             .partitions
             .get(marker.partition_index as usize)
-            .ok_or_else(|| out_of_range("the partition of an abort marker", marker.partition_index.into()))?;
+            .ok_or_else(|| out_of_range("the partition of a transaction marker", marker.partition_index.into()))?;
         let producer_epoch = i16::try_from(marker.producer_epoch)
-            .map_err(|_| out_of_range("the producer epoch of an abort marker", marker.producer_epoch.into()))?;
+            .map_err(|_| out_of_range("the producer epoch of a transaction marker", marker.producer_epoch.into()))?;
         markers.entry(TopicPartition::new(&entry.topic, entry.partition)).or_default().push(Marker {
+            commit,
             producer_id: marker.producer_id,
             producer_epoch,
             coordinator_epoch: marker.coordinator_epoch.max(0),

@@ -3,10 +3,11 @@
 
 use segvault_kafka_log::metadata::checkpoint::replay_checkpoint;
 use segvault_kafka_log::metadata::control::Voter;
+use segvault_kafka_log::metadata::image::{ELR_VERSION, METADATA_VERSION};
 use segvault_kafka_log::metadata::records::{
     RegisterBrokerRecord, RegisterControllerRecord, UserScramCredentialRecord,
 };
-use segvault_vault_format::manifest::{AbortMarker, LogDirEntry, MetadataEntry};
+use segvault_vault_format::manifest::{LogDirEntry, MetadataEntry, TransactionMarker};
 
 use super::*;
 
@@ -186,6 +187,18 @@ fn everybody_is_in_sync_under_the_old_leader() {
 }
 
 #[test]
+fn everybody_may_lead_where_there_are_eligible_leaders() {
+    let mut before = image();
+    before.features.extend([(METADATA_VERSION.into(), 27), (ELR_VERSION.into(), 1)]);
+    let first = before.topics.get_mut(&id(1)).unwrap().partitions.get_mut(&0).unwrap();
+    (first.leader, first.isr) = (2, vec![2, 3]);
+    let image = edited(&plan(&point(), &before, &targets(), FINISHED_MS).unwrap());
+    let first = &image.topics[&id(1)].partitions[&0];
+    assert_eq!((first.leader, &first.isr, &first.elr), (-1, &vec![], &vec![1, 2, 3]));
+    assert_eq!(first.last_known_elr, [2]);
+}
+
+#[test]
 fn leader_epochs_rise_above_the_logs() {
     let mut point = point();
     point.partitions[1].max_epoch = 20;
@@ -259,20 +272,20 @@ fn every_host_alone_plans_what_all_plan_together() {
 #[test]
 fn markers_raise_the_end_of_their_partition() {
     let mut point = point();
-    let marker = |partition_index, producer_id| AbortMarker {
+    let marker = |partition_index, producer_id| TransactionMarker {
         partition_index,
         producer_id,
         producer_epoch: 2,
         coordinator_epoch: -1,
     };
-    point.abort_markers = vec![marker(1, 5), marker(1, 6)];
+    (point.abort_markers, point.commit_markers) = (vec![marker(1, 6)], vec![marker(1, 5)]);
     let plan = plan(&point, &image(), &targets(), FINISHED_MS).unwrap();
     let first = find(&plan, "orders", 0);
     assert_eq!((first.end_offset, first.marked_end_offset()), (100, 102));
-    let marker = Marker { producer_id: 5, producer_epoch: 2, coordinator_epoch: 0 };
-    assert_eq!(first.markers[0], marker);
+    let marker = |producer_id, commit| Marker { commit, producer_id, producer_epoch: 2, coordinator_epoch: 0 };
+    assert_eq!(first.markers, [marker(6, false), marker(5, true)]);
     assert_eq!(plan.end_offsets[&TopicPartition::new("orders", 0)], 102);
-    point.abort_markers[0].producer_epoch = 40_000;
+    point.commit_markers[0].producer_epoch = 40_000;
     assert!(super::plan(&point, &image(), &targets(), FINISHED_MS).is_err());
 }
 

@@ -39,6 +39,7 @@ pub struct PointReport {
     /// Raw bytes of one replica of everything.
     bytes: u64,
     abort_markers: usize,
+    commit_markers: usize,
     findings: Vec<String>,
     partitions: Vec<PartitionReport>,
     /// `snapshot create` only: bytes read from log dirs, and added to the vault.
@@ -174,6 +175,7 @@ impl PointReport {
             topics: topics.len(),
             bytes: manifest.partitions.iter().map(|entry| entry.bytes).sum(),
             abort_markers: manifest.abort_markers.len(),
+            commit_markers: manifest.commit_markers.len(),
             findings: manifest.findings.clone(),
             partitions: manifest.partitions.iter().map(|entry| PartitionReport::new(manifest, entry)).collect(),
             read_bytes: None,
@@ -224,8 +226,10 @@ impl fmt::Display for PointReport {
         if let (Some(read), Some(stored)) = (self.read_bytes, self.stored_bytes) {
             writeln!(f, "  read {}, stored {}", output::bytes(read), output::bytes(stored))?;
         }
-        if self.abort_markers > 0 {
-            writeln!(f, "  {} open transactions get an ABORT marker at restore", self.abort_markers)?;
+        for (count, marker) in [(self.abort_markers, "an ABORT"), (self.commit_markers, "a COMMIT")] {
+            if count > 0 {
+                writeln!(f, "  {count} open transactions get {marker} marker at restore")?;
+            }
         }
         for finding in &self.findings {
             writeln!(f, "  ! {finding}")?;

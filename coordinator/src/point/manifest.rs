@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use segvault_alignment::events::MarkedLog;
-use segvault_alignment::line::{Partition, orphaned, undecided};
+use segvault_alignment::line::{Ending, Partition, endings, unfinished};
 use segvault_alignment::sample::LogPosition;
 use segvault_kafka_log::ids::Uuid;
 use segvault_vault_format::manifest::{
-    AbortMarker, LogDirEntry, MetadataEntry, NodeEntry, PartitionEntry, PointManifest, Totals,
+    LogDirEntry, MetadataEntry, NodeEntry, PartitionEntry, PointManifest, Totals, TransactionMarker,
 };
 
 use super::{Now, Point, is_transaction_log};
@@ -18,7 +18,7 @@ impl Point {
         self.judge_metadata();
         let has_losses = self.note_losses();
         let partitions = self.partition_entries();
-        let abort_markers = self.abort_markers(&partitions);
+        let (commit_markers, abort_markers) = self.markers(&partitions);
         let level = self.level(has_losses);
         let metadata_bytes = self.stored_metadata.as_ref().map(|stored| (stored.read_bytes, stored.stored_bytes));
         let stored_bytes = self.stored.values().map(|(_, stored)| (stored.read_bytes, stored.stored_bytes));
@@ -38,6 +38,7 @@ impl Point {
             max_producer_id: self.max_producer_id(),
             barrier_us: self.barrier_us,
             abort_markers,
+            commit_markers,
             partitions,
         };
         let topics: BTreeSet<_> = manifest.partitions.iter().map(|entry| &entry.topic).collect();
@@ -201,23 +202,27 @@ impl Point {
         self.pinned.get(partition)?.get(&node_id).map(|sample| sample.position.end_offset)
     }
 
-    fn abort_markers(&self, entries: &[PartitionEntry]) -> Vec<AbortMarker> {
+    /// COMMIT and ABORT markers for a restore to append.
+    fn markers(&self, entries: &[PartitionEntry]) -> (Vec<TransactionMarker>, Vec<TransactionMarker>) {
         let logs = self.marked_logs();
-        let undecided = undecided(logs.iter().flat_map(MarkedLog::at_mark));
-        let mut markers = Vec::new();
+        let unfinished = unfinished(logs.iter().flat_map(MarkedLog::at_mark));
+        let (mut commits, mut aborts) = (Vec::new(), Vec::new());
         for (index, entry) in entries.iter().enumerate() {
             let partition = (entry.topic.clone(), entry.partition);
             let Some((_, stored)) = self.stored.get(&partition).filter(|_| !is_transaction_log(&partition)) else {
                 continue;
             };
-            markers.extend(orphaned(&partition, &stored.open, &undecided).into_iter().map(|open| AbortMarker {
-                partition_index: index as u32,
-                producer_id: open.producer_id,
-                producer_epoch: i32::from(open.producer_epoch),
-                coordinator_epoch: open.coordinator_epoch.max(0),
-            }));
+            for Ending { open, commit, producer_epoch } in endings(&partition, &stored.open, &unfinished) {
+                let markers = if commit { &mut commits } else { &mut aborts };
+                markers.push(TransactionMarker {
+                    partition_index: index as u32,
+                    producer_id: open.producer_id,
+                    producer_epoch: i32::from(producer_epoch),
+                    coordinator_epoch: open.coordinator_epoch.max(0),
+                });
+            }
         }
-        markers
+        (commits, aborts)
     }
 
     /// L3 needs the barrier over all of the transaction log and every partition, whole; else the offsets still fit (L2),

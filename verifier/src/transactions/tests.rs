@@ -168,14 +168,14 @@ fn record(state: TransactionState, epoch: i16, partitions: &[i32]) -> Transactio
 }
 
 /// What is found wrong at level 3 with a partition whose log is `batches`.
-fn judged(records: &[TransactionRecord], batches: &[Vec<u8>], planned: &[i64]) -> Vec<String> {
+fn judged(records: &[TransactionRecord], batches: &[Vec<u8>], planned: &[PlannedMarker]) -> Vec<String> {
     let (mut ids, mut flaws) = (TransactionIds::default(), Flaws::default());
     records.iter().for_each(|record| ids.apply(record.clone(), &mut flaws));
     let mut producers = Producers::new(&ids, place(), 0);
     for bytes in batches {
         producers.apply(&Batch::parse(bytes).unwrap(), false, &mut flaws);
     }
-    producers.judge(&planned.iter().copied().collect(), &mut flaws);
+    producers.judge(&planned.iter().map(|marker| (PRODUCER, *marker)).collect(), &mut flaws);
     let (flaws, _, _) = flaws.into_parts();
     assert!(flaws.iter().all(|flaw| flaw.level == 3));
     flaws.into_iter().map(|flaw| flaw.what).collect()
@@ -191,8 +191,10 @@ fn marker(offset: i64, epoch: i16, commit: bool) -> Vec<u8> {
 
 #[test]
 fn what_is_open_must_be_known_to_the_transaction_log_or_be_ended_by_the_restore() {
-    use TransactionState::{CompleteCommit, Empty, Ongoing, PrepareCommit};
+    use TransactionState::{CompleteCommit, Empty, Ongoing, PrepareAbort, PrepareCommit};
     let open = [data(0, 0)];
+    let commit = |epoch| [PlannedMarker { commit: true, epoch }];
+    let abort = |epoch| [PlannedMarker { commit: false, epoch }];
     let new = record(Empty, 0, &[]);
     let says = |found: Vec<String>, what: &str| {
         assert!(found.len() == 1 && found[0].contains(what), "{found:?} does not say {what:?}");
@@ -202,8 +204,26 @@ fn what_is_open_must_be_known_to_the_transaction_log_or_be_ended_by_the_restore(
     // I4: the transaction log does not know of it, or not in this partition.
     says(judged(std::slice::from_ref(&new), &open, &[]), "is unknown to the transaction log");
     says(judged(&[new.clone(), record(Ongoing, 0, &[1])], &open, &[]), "is unknown to the transaction log");
-    assert_eq!(judged(std::slice::from_ref(&new), &open, &[PRODUCER]), [""; 0]);
-    says(judged(&[new.clone(), record(PrepareCommit, 0, &[0])], &open, &[PRODUCER]), "a restore would abort it");
+    assert_eq!(judged(std::slice::from_ref(&new), &open, &abort(0)), [""; 0]);
+    says(judged(std::slice::from_ref(&new), &open, &commit(0)), "was committed nowhere");
+    // What is decided gets the marker of the decision, or none; what is not, none.
+    for (state, planned, what) in [
+        (PrepareCommit, commit(1), ""),
+        (PrepareCommit, abort(1), "is PrepareCommit with epoch 1, and a restore would end it by ABORT with epoch 1"),
+        (PrepareCommit, commit(0), "would end it by COMMIT with epoch 0"),
+        (PrepareAbort, abort(1), ""),
+        (PrepareAbort, commit(1), "is PrepareAbort with epoch 1"),
+        (PrepareAbort, abort(0), "would end it by ABORT with epoch 0"),
+        (Ongoing, abort(1), "is Ongoing"),
+        (Ongoing, commit(1), "is Ongoing"),
+    ] {
+        let found = judged(&[new.clone(), record(state, 1, &[0])], &open, &planned);
+        if what.is_empty() {
+            assert_eq!(found, [""; 0]);
+        } else {
+            says(found, what);
+        }
+    }
     // I5: the transaction log is behind.
     says(judged(&[new.clone(), record(Ongoing, 0, &[0])], &[data(0, 1)], &[]), "has epoch 1 here");
     // I1: a marker whose decision the transaction log does not have.
