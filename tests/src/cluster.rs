@@ -20,7 +20,8 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -367,6 +368,21 @@ impl Cluster {
     /// Creates a topic with one replica per broker, three at most.
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
         self.create_topic_replicated(name, partitions, self.brokers().len().min(3), configs)
+    }
+
+    /// Waits until the cluster says something of itself.
+    pub fn wait_for(&self, what: &str, is_so: impl Fn(&State) -> bool) -> Result<State> {
+        let began = Instant::now();
+        loop {
+            let state = self.state()?;
+            if is_so(&state) {
+                return Ok(state);
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(format!("waited in vain until {what}").into());
+            }
+            sleep(Duration::from_millis(200));
+        }
     }
 
     /// Creates a topic with the given number of replicas.

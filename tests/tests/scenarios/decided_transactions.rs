@@ -11,12 +11,9 @@ use segvault_tests::{
     Cluster, PATIENCE, broker_log,
     reader::{Isolation, read},
     segvault::Segvault,
+    state::State,
 };
-use std::{
-    collections::BTreeSet,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
 
 const KAFKA: &str = "4.3.0";
 const ID: &str = "pay";
@@ -66,16 +63,12 @@ fn what_is_decided_is_committed_where_no_leader_is_there_to_be_told() {
     // more.
     let first: Vec<i32> = cluster.nodes().into_iter().filter(|node| *node != other).collect();
     cluster.start_nodes(&first).unwrap();
-    wait_until("the transaction is complete", || {
-        cluster.state().unwrap().transactions.get(ID).is_some_and(|state| state == "CompleteCommit")
-    });
-    assert_eq!(cluster.state().unwrap().partition("payments", 1).unwrap().leader, -1);
+    let is_complete = |state: &State| state.transactions.get(ID).is_some_and(|state| state == "CompleteCommit");
+    let state = cluster.wait_for("the transaction is complete", is_complete).unwrap();
+    assert_eq!(state.partition("payments", 1).unwrap().leader, -1);
     cluster.start_nodes(&[other]).unwrap();
-    wait_until("all replicas are in sync", || {
-        cluster.state().unwrap().partitions().all(|(_, _, partition)| partition.is_healthy())
-    });
-
-    let state = cluster.state().unwrap();
+    let is_healthy = |state: &State| state.partitions().all(|(_, _, partition)| partition.is_healthy());
+    let state = cluster.wait_for("all replicas are in sync", is_healthy).unwrap();
     for ((topic, index), end) in PARTITIONS.into_iter().zip([3, 2, 3]) {
         let partition = state.partition(topic, index).unwrap();
         assert_eq!((partition.end, partition.stable, partition.open), (end, end, 0), "{topic}-{index}");
@@ -88,12 +81,4 @@ fn what_is_decided_is_committed_where_no_leader_is_there_to_be_told() {
     .unwrap();
     assert_eq!(committed, partitions.into_iter().map(|(topic, partition)| (topic, partition, 0)).collect());
     assert_eq!(broker_log::examine_all(&cluster).unwrap(), []);
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
-        sleep(Duration::from_millis(200));
-    }
 }
