@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod line;
+pub mod maximal_line;
 pub mod restore;
 pub mod retention;
 pub mod sample;
