@@ -5,7 +5,7 @@
 use crate::{Cluster, Result, cluster::segvault_binary};
 use std::{
     fs, io,
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -34,8 +34,8 @@ pub enum Coordinator {
 
 /// One namespace per node, each with a cable of its own.
 struct Namespaces {
-    /// Tells this process's namespaces from others'; interface names have 15 characters at most.
-    prefix: String,
+    /// Tells this process's namespaces and subnets from others'.
+    number: u32,
     nodes: Vec<i32>,
     /// Authority and certificates.
     pki: PathBuf,
@@ -50,8 +50,8 @@ impl Network {
             println!("not root: the fleet runs on the loopback device, and no cable is cut");
             return Ok(Self { ports, namespaces: None });
         }
-        let prefix = format!("sv{}", std::process::id() % 100_000);
-        let namespaces = Namespaces { prefix, nodes: cluster.nodes(), pki: dir.join("pki") };
+        let number = std::process::id() % 100_000;
+        let namespaces = Namespaces { number, nodes: cluster.nodes(), pki: dir.join("pki") };
         namespaces.lay()?;
         namespaces.certify(cluster)?;
         Ok(Self { ports, namespaces: Some(namespaces) })
@@ -112,14 +112,15 @@ impl Network {
 }
 
 impl Namespaces {
+    /// Also that of its cable's interface, which may have 15 characters.
     fn name(&self, node: i32) -> String {
-        format!("{}n{node}", self.prefix)
+        format!("sv{}n{node}", self.number)
     }
 
-    /// A subnet for each cable: .1 is the coordinator's end, .2 the node's.
-    fn address(&self, node: i32, end: u8) -> String {
-        let index = self.nodes.iter().position(|known| *known == node).map_or(0, |index| index + 1);
-        format!("10.213.{index}.{end}")
+    /// A subnet of four addresses for each cable, of 64 for all; end 1 is the coordinator's, 2 the node's.
+    fn address(&self, node: i32, end: u32) -> String {
+        let index = self.nodes.iter().position(|known| *known == node).map_or(0, |index| index as u32 + 1);
+        Ipv4Addr::from_bits(Ipv4Addr::new(10, 128, 0, 0).to_bits() + 64 * self.number + 4 * index + end).to_string()
     }
 
     fn lay(&self) -> Result<()> {
