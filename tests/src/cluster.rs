@@ -370,16 +370,16 @@ impl Cluster {
         self.create_topic_replicated(name, partitions, self.brokers().len().min(3), configs)
     }
 
-    /// Waits until the cluster says something of itself.
+    /// Waits until the cluster says something of itself. While its coordinators are elected it may say nothing at all.
     pub fn wait_for(&self, what: &str, is_so: impl Fn(&State) -> bool) -> Result<State> {
         let began = Instant::now();
         loop {
-            let state = self.state()?;
-            if is_so(&state) {
-                return Ok(state);
-            }
+            let said = match self.state() {
+                Ok(state) if is_so(&state) => return Ok(state),
+                said => said.err(),
+            };
             if began.elapsed() > PATIENCE {
-                return Err(format!("waited in vain until {what}").into());
+                return Err(format!("waited in vain until {what}; at last: {said:?}").into());
             }
             sleep(Duration::from_millis(200));
         }
